@@ -64,6 +64,29 @@ enum status chat_open(struct chat *c, const char *name)
     return read_format(c, name);
 }
 
+enum status chat_check(const struct chat *c, const struct tokenizer *t)
+{
+    bool named = false;
+    for (int i = 0; c->name && i < N_FORMATS; i++) named |= !strcmp(formats[i].name, c->name);
+    for (int half = 0; named && half < 2; half++) {
+        const char *at = half ? c->after : c->before;
+        while ((at = strpbrk(at, "<["))) { /* "<|im_end|>", "[INST]" */
+            size_t n = strcspn(at, ">]") + 1;
+            char *token = str_format("%.*s", (int)n, at);
+            enum status st = tokenizer_find(t, token) >= 0
+                ? OK
+                : fail(ERR_ARG,
+                      "--chat %s: this model's vocabulary has no %s, so it was made for another "
+                      "chat; name that, or a file with " PLACE " where the prompt goes",
+                      c->name, token);
+            free(token);
+            TRY(st);
+            at += n;
+        }
+    }
+    return OK;
+}
+
 static bool white(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 void chat_wrap(const struct chat *c, struct str *text)

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "base/str.h"
+#include "engine/tokenizer/tokenizer.h"
 
 #include <stdbool.h>
 
@@ -18,6 +19,9 @@ struct chat {
 /* "llama3", "chatml", "mistral", or a text file with {prompt} in one place, whose last line end is
  * dropped. ERR_ARG lists the formats; ERR_FORMAT: not one place. */
 enum status chat_open(struct chat *c, const char *name) MUST_USE;
+/* ERR_ARG when the vocabulary lacks a token that a named format spells out: the model was made for
+ * another chat, and would read it letter by letter. What a file spells out is its writer's care. */
+enum status chat_check(const struct chat *c, const struct tokenizer *t) MUST_USE;
 /* The prompt in `text` becomes the user's turn and the beginning of the assistant's. A chat without
  * a name, or NULL, changes nothing. */
 void chat_wrap(const struct chat *c, struct str *text);

@@ -56,12 +56,25 @@ static enum status add_candidates(
     return OK;
 }
 
-/* The next of 4096, 8192, … that holds a prepared prompt: what its maker asked for. */
+/* The next of 512, 1024, … that holds a prepared prompt: what its maker asked for. */
 static int nominal_length(int64_t length)
 {
-    int64_t nominal = 4096;
+    int64_t nominal = 512;
     while (nominal < length) nominal *= 2;
     return length < 0 ? -1 : (int)nominal;
+}
+
+/* A score that writing nothing has tells nothing; only where texts are held equal may a right one
+ * be empty. */
+static enum status check_answers(const struct jsonl *in, const struct wanted *w)
+{
+    if (w->judge == JUDGE_EXACT || w->judge == JUDGE_VERBATIM ||
+        judge_score(w->judge, "", w->answers, w->n_answers) <= 0)
+        return OK;
+    return fail(ERR_FORMAT,
+        "%s: %s %ld: a right answer is an empty text, so that a model which writes nothing is "
+        "right; expected texts to look for",
+        in->path, jsonl_unit(in), in->line);
 }
 
 static enum status add_written(const struct suite_options *o, const struct jsonl *in,
@@ -101,6 +114,7 @@ static enum status add_line(const struct suite_options *o, const struct task_for
     struct task_line t = {.length = -1, .text = {.file = in->path, .line = in->line}};
     int question = s->n_items ? s->items[s->n_items - 1].question + 1 : 0;
     enum status st = f->read(in, &t);
+    if (st == OK && t.wanted) st = check_answers(in, t.wanted);
     if (st == OK)
         st = t.n_choices ? add_candidates(o, s, &t, question) : add_written(o, in, s, &t, question);
     task_line_clear(&t);

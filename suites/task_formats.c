@@ -104,12 +104,6 @@ static enum status read_ruler(const struct jsonl *in, struct task_line *t)
             in->path, jsonl_unit(in), in->line, prefix);
     t->wanted = wanted_new(tasks[k].judge, tasks[k].budget);
     TRY(read_answers(in, "outputs", t->wanted));
-    for (int i = 0; i < t->wanted->n_answers; i++)
-        if (!*t->wanted->answers[i])
-            return fail(ERR_FORMAT,
-                "%s: %s %ld: field \"outputs\": found an empty text, which every answer holds; "
-                "expected texts to look for",
-                in->path, jsonl_unit(in), in->line);
     add_text(&t->text.prompt, input);
     add_text(&t->text.prefix, prefix);
     struct str gold = {0};

@@ -114,6 +114,7 @@ static enum status open_on(struct setup *s, const struct machine_options *m,
     if (st == OK && m->chat) st = chat_open(&s->chat, m->chat);
     if (st == OK) st = par_open(&s->par, n_threads);
     if (st == OK) st = model_open_with(&s->model, s->model_dir, &options, s->par);
+    if (st == OK && m->chat) st = chat_check(&s->chat, s->model.tokenizer);
     free(folder);
     free(fingerprints);
     if (st == OK) s->model_dir = s->model.dir;

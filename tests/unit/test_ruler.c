@@ -326,6 +326,13 @@ Test(ruler, a_chat_wraps_the_prompt_and_the_prefix_begins_the_answer)
     cr_expect(strstr(status_message(), "{prompt}"));
     cr_expect_eq(chat_open(&chat, "llama9"), ERR_ARG);
     cr_expect(strstr(status_message(), "chatml"));
+    cr_assert_eq(chat_open(&chat, "chatml"), OK);
+    cr_expect_eq(chat_check(&chat, bytes), ERR_ARG, "its tokens are not in the vocabulary");
+    cr_expect(strstr(status_message(), "<|im_start|>") && strstr(status_message(), "{prompt}"));
+    free(chat.name);
+    chat.name = str_dup("mine.txt");
+    cr_expect_eq(chat_check(&chat, bytes), OK, "a file says what it says");
+    chat_clear(&chat);
     free(path);
 }
 

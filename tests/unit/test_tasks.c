@@ -85,7 +85,7 @@ Test(tasks, prepared_files_of_ruler_are_read_as_they_are)
     cr_expect(w->judge == JUDGE_ANY && w->budget == 32);
     holds(&s, 1, "Question: who Answer:", " Ann");
     cr_expect_eq(s.n_other_length, 1, "189 tokens with the budget, not 210");
-    cr_expect_eq(s.items[0].length, 4096);
+    cr_expect_eq(s.items[0].length, 512);
     sample_set_clear(&s);
 }
 
@@ -242,6 +242,12 @@ Test(tasks, what_is_missing_is_named)
         {"a.jsonl", "ruler",
             "{\"input\":\"x\",\"answer_prefix\":\" Answer:\",\"outputs\":[\"a\",\"\"]}",
             "an empty text"},
+        {"passkey.jsonl", "infinitebench", "{\"context\":\"c\",\"input\":\"q\",\"answer\":\"\"}",
+            "an empty text"},
+        {"a.jsonl", "lm_eval",
+            "{\"arguments\":{\"gen_args_0\":{\"arg_0\":\"Q\",\"arg_1\":{}}},\"target\":\"\","
+            "\"4096\":1}",
+            "an empty text"},
         {"a.jsonl", "ruler",
             "{\"input\":\"x\",\"answer_prefix\":\" Answer:\",\"outputs\":[\"a\"],\"length\":\"9\"}",
             "\"length\""},
@@ -256,6 +262,17 @@ Test(tasks, what_is_missing_is_named)
         cr_expect_neq(load_file(rows[i].name, rows[i].format, rows[i].text, 4096, &s), OK);
         cr_expect(strstr(status_message(), rows[i].says), "%s", status_message());
     }
+}
+
+/* Where an answer is held against the whole text, nothing may be what is right. */
+Test(tasks, an_empty_text_may_be_the_right_one)
+{
+    struct sample_set s = loaded("samples_a.jsonl", "lm_eval",
+        "{\"arguments\":{\"gen_args_0\":{\"arg_0\":\"Q\",\"arg_1\":{}}},\"target\":\"\","
+        "\"exact_match\":1}",
+        4096);
+    cr_expect(s.n_samples == 1 && wanted_score(s.items[0].wanted, "") == 1);
+    sample_set_clear(&s);
 }
 
 /* --field is refused for tasks, so nothing may send anybody there. */

@@ -251,7 +251,8 @@ static void ask_more(
     bool many = task == RULER_NIAH_MULTIQUERY;
     if (!many && (task < RULER_NIAH_MULTIKEY_1 || task > RULER_NIAH_MULTIKEY_3)) return;
     int n = find_needles(&text->prompt, needles, 1024), each = many ? n : 1;
-    int more = many ? rng_range(r, 0, 2) : rng_range(r, 1, n < 9 ? n - 1 : 8);
+    int most = task == RULER_NIAH_MULTIKEY_3 ? 16 : 8; /* the hardest gets more out of its haystack */
+    int more = many ? rng_range(r, 0, 2) : rng_range(r, 1, n <= most ? n - 1 : most);
     const char *kind = task == RULER_NIAH_MULTIKEY_3 ? "uuid" : "number";
     const char *verb = many ? "are" : "is", *all = many ? "s" : "";
     for (int k = 0; k < more; k++) {
@@ -395,8 +396,8 @@ static void pack_rows(uint64_t seed, size_t row, uint64_t n_rows)
         for (size_t n = 0; n < row;) {
             size_t left = row - n, want = left;
             uint32_t what = rng_below(&r, 100);
-            if (what < 25 && left > 800) want = 400 + rng_below(&r, (uint32_t)left - 400);
-            else if (what < 45) want = left / 2;
+            if (what < 20 && left > 800) want = 400 + rng_below(&r, (uint32_t)left - 400);
+            else if (what < 30) want = left / 2;
             if (want < 250) want = 250;
             enum form form = random_form(&r);
             if (form == FORM_RULER) {

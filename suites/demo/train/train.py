@@ -3,7 +3,11 @@
 Rows are chronicle, needle and RULER documents from gen.c, never repeated, and windows of English books. The context
 grows in phases; the learning rate follows the clock. Matrices are trained with Muon, embeddings and norms with AdamW.
 RULER's tasks are drawn the more often the more of them are still wrong; their haystacks, which nobody can predict,
-weigh little in the loss, their answers much.
+weigh little in the loss, their answers much. Books that were read many times are learned by heart (the loss on them
+falls, on other books it rises): with --keep a row of books is held to what an earlier model predicts there, not to what
+stands there.
+
+Without a GPU it runs too, slowly, to be tried: TORCHDYNAMO_DISABLE=1 train.py --sizes 2048 --phases 512x4:1 …
 """
 import argparse
 import csv
@@ -13,6 +17,7 @@ import os
 import subprocess
 import threading
 import time
+from contextlib import nullcontext
 from queue import Queue
 
 import numpy as np
@@ -24,6 +29,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 START = time.time()
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RULER = ["niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
          "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe"]
 CONFIG = {
@@ -37,7 +43,11 @@ CONFIG = {
 D, H, HKV, HD, FF, LAYERS, VOCAB = 256, 4, 2, 64, 704, 8, 4096
 # Weights of tokens in the loss: text, an answer in it, a task's haystack, a task's answer.
 WEIGHTS = (1.0, 3.0, 0.1, 8.0)
+MAKERS = 3  # processes that write rows
 BACKENDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+# What a task counts for when those that are still wrong are drawn: counting is learned slowly and must not crowd out the
+# rest, most of a chain is enough for its score, and one uuid of ninety is the hardest to find.
+URGENCY = {"cwe": 0.2, "fwe": 0.25, "vt": 0.4, "niah_single_3": 1.5, "niah_multikey_3": 2.5, "niah_multivalue": 1.5}
 
 
 class Norm(nn.Module):
@@ -114,9 +124,21 @@ class Model(nn.Module):
         return self.norm(x)
 
 
+def attention(name="flash"):
+    """The kernel of a forward pass; on the CPU whichever there is."""
+    return sdpa_kernel(BACKENDS[name]) if DEVICE == "cuda" else nullcontext()
+
+
 def weighted_loss(h, emb, targets, weight):
     nll = F.cross_entropy((h @ emb.T).float(), targets, reduction="none")
     return (nll * weight).sum(), nll.detach()
+
+
+def kept_loss(h, emb, old_h, old_emb, targets, weight):
+    """Cross entropy with the distribution of an earlier model instead of what stands there."""
+    p, log_q = (old_h @ old_emb.T).float().softmax(-1), (h @ emb.T).float().log_softmax(-1)
+    nll = -log_q.detach().gather(1, targets[:, None]).squeeze(1)
+    return -((p * log_q).sum(-1) * weight).sum(), nll
 
 
 @torch.compile
@@ -164,15 +186,15 @@ def held_out(args, kind, row, n, seed=1):
 
 
 class Batches:
-    """Batches of one phase, made ahead by two threads: generated rows first, then book rows."""
+    """Batches of one phase, made ahead by MAKERS threads: generated rows first, then book rows."""
 
     def __init__(self, args, books, context, rows, seed, weights):
         n_books = round(rows * args.book_share)
         size = context + 1
         self.context, self.rows, self.n_made = context, rows, rows - n_books
         self.queue, self.stop = Queue(8), False
-        self.procs = [generated(args, "train", 2 * seed + k, size, 1 << 40, f"{args.scratch}/books.txt",
-                                ",".join(map(str, weights))) for k in range(2)]
+        self.procs = [generated(args, "train", MAKERS * seed + k, size, 1 << 40, f"{args.scratch}/books.txt",
+                                ",".join(map(str, weights))) for k in range(MAKERS)]
 
         def work(proc, rng):
             want = self.n_made * size * 2
@@ -185,14 +207,15 @@ class Batches:
                 prose = np.stack([books[i:i + size] for i in at])
                 prose[:, 0] = 0
                 both = np.concatenate([made, prose]).astype(np.int32)
-                self.queue.put(torch.from_numpy(both).pin_memory())
+                rows = torch.from_numpy(both)
+                self.queue.put(rows.pin_memory() if DEVICE == "cuda" else rows)
 
         for k, proc in enumerate(self.procs):
-            threading.Thread(target=work, args=(proc, np.random.default_rng(2 * seed + k)), daemon=True).start()
+            threading.Thread(target=work, args=(proc, np.random.default_rng(MAKERS * seed + k)), daemon=True).start()
 
     def next(self):
         """Ids, and what each token is: 1 in an answer, 2 in a task, 3 in a task's answer."""
-        both = self.queue.get(timeout=120).cuda(non_blocking=True)
+        both = self.queue.get(timeout=120).to(DEVICE, non_blocking=True)
         return (both & 0x3FFF).long(), both >> 15 & 1 | both >> 13 & 2
 
     def close(self):
@@ -218,15 +241,26 @@ def encode_books(args, name, limit=None):
 
 
 def export(model, out):
-    names = {"model." + k: v.detach().to(torch.bfloat16).contiguous().cpu() for k, v in model.state_dict().items()}
+    export_weights(model.state_dict(), out)
+
+
+def export_weights(weights, out):
+    names = {"model." + k: v.detach().to(torch.bfloat16).contiguous().cpu() for k, v in weights.items()}
     save_file(names, f"{out}/model.safetensors", {"format": "pt"})
     with open(f"{out}/config.json", "w") as f:
         json.dump(CONFIG, f, indent=2)
 
 
+def weighted_sum(text):
+    """Weights of FILE, or of FILE=SHARE,FILE=SHARE."""
+    parts = [x.rsplit("=", 1) if "=" in x else (x, 1) for x in text.split(",")]
+    files = [(load_file(name), float(share)) for name, share in parts]
+    return {k.removeprefix("model."): sum(share * f[k].float() for f, share in files) for k in files[0][0]}
+
+
 @torch.no_grad()
 def hidden(model, ids):
-    with torch.autocast("cuda", torch.bfloat16), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda"), attention():
         return model(ids)
 
 
@@ -236,9 +270,9 @@ def recall(model, ids, flags):
     right = asked = tokens = 0
     per = max(1, 65536 // ids.shape[1])
     for a in range(0, len(ids), per):
-        x = ids[a:a + per].cuda()
+        x = ids[a:a + per].to(DEVICE)
         h = hidden(model, x)
-        f = flags[a:a + per].bool().cuda()
+        f = flags[a:a + per].bool().to(DEVICE)
         hit = torch.zeros_like(x, dtype=torch.bool)
         where = f[:, 1:].nonzero()
         guess = (h[where[:, 0], where[:, 1]].float() @ model.embed_tokens.weight.T).argmax(-1)
@@ -257,7 +291,7 @@ def perplexity(model, ids, window=None):
     total = count = 0.0
     per = max(1, 32768 // ids.shape[1])
     for a in range(0, len(ids), per):
-        x = ids[a:a + per].cuda()
+        x = ids[a:a + per].to(DEVICE)
         h = hidden(model, x)[:, :-1]
         logits = h.float() @ model.embed_tokens.weight.T
         nll = F.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten(), reduction="none").view(len(x), -1)
@@ -278,8 +312,10 @@ class Progress:
     """What is wrong on the way, on seeds of their own, and from it how often each task is drawn next."""
 
     def __init__(self, args):
-        self.kinds = [(t, size, 16) for t in RULER for size in (4096, 8192)]
-        self.kinds += [("needle", 2048, 32), ("book", 4096, 32), ("chronicle", 4096, 8)]
+        self.sizes = args.sizes
+        few = 16 if not args.smoke else 1
+        self.kinds = [(t, size, few) for t in RULER for size in self.sizes]
+        self.kinds += [("needle", 2048, 2 * few), ("book", self.sizes[0], 2 * few), ("chronicle", self.sizes[0], few // 2 or 1)]
         self.rows, self.weights = {}, [1, 1, 2, 1, 5, 9, 7, 4, 7, 2, 4]
         self.maker = threading.Thread(target=self.make, args=(args,), daemon=True)
         self.maker.start()
@@ -293,35 +329,36 @@ class Progress:
         seen = {k: recall(model, *rows) for k, rows in self.rows.items()}
         for i, task in enumerate(RULER):
             wrong = sum(share * ((1 - r[0] / r[1]) / 2 + 1.5 * (1 - r[2]))
-                        for share, r in ((0.3, seen[task, 4096]), (0.7, seen[task, 8192])))
-            # Counting is learned slowly and must not crowd out the rest.
-            self.weights[i] = round((2 + 40 * min(wrong, 0.4)) * {"cwe": 0.2, "fwe": 0.4}.get(task, 1)) or 1
+                        for share, r in ((0.3, seen[task, self.sizes[0]]), (0.7, seen[task, self.sizes[-1]])))
+            self.weights[i] = round((2 + 40 * min(wrong, 0.4)) * URGENCY.get(task, 1)) or 1
         return ", ".join(f"{k}@{size} {r[0]}/{r[1]} {r[2]:.2f}" for (k, size), r in seen.items())
 
 
 def evaluate(model, args, valid):
     res = {}
-    n = 64 if args.smoke else args.eval_rows
-    for size in (4096, 8192):
+    n = 4 if args.smoke else args.eval_rows
+    for size in args.sizes:
         for task in RULER:
             right, asked, tokens = recall(model, *held_out(args, task, size, n // 4))
             res[f"{task}_{size}"] = [right, asked]
             res[f"{task}_{size}_tokens"] = round(float(tokens), 4)
     for size in (1024, 2048, 4096, 8192):
+        if size > args.sizes[-1]:
+            continue
         count = n if size <= 4096 else n // 2
         for kind in ("needle", "book"):
             right, asked, _ = recall(model, *held_out(args, kind, size, count))
             res[f"needle_{'books' if kind == 'book' else 'chronicle'}_{size}"] = [right, asked]
-        ids, flags = held_out(args, "chronicle", size, max(8, count // 10))
+        ids, flags = held_out(args, "chronicle", size, max(2 if args.smoke else 8, count // 10))
         res[f"chronicle_{size}"] = list(recall(model, ids, flags)[:2])
         res[f"perplexity_chronicle_{size}"] = perplexity(model, ids)
-        res[f"perplexity_books_{size}"] = perplexity(model, book_windows(valid, size, max(8, 262144 // size)))
+        res[f"perplexity_books_{size}"] = perplexity(model, book_windows(valid, size, 2 if args.smoke else max(8, 262144 // size)))
     return res
 
 
 def check_transformers(model, out, ids):
     from transformers import LlamaForCausalLM
-    theirs = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).cuda().eval()
+    theirs = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32).to(DEVICE).eval()
     with torch.no_grad():
         a = theirs(ids).logits
         b = model(ids) @ model.embed_tokens.weight.T
@@ -344,34 +381,49 @@ def main():
                    help="context x rows per step : share of the time at which the phase ends")
     p.add_argument("--eval-rows", type=int, default=400)
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--keep", help="model.safetensors: rows of books are held to what it predicts")
+    p.add_argument("--decay", type=float, default=0.5, help="last share of the time, in which the learning rate falls to 0")
+    p.add_argument("--save-every", type=float, default=0,
+                   help="seconds between checkpoints OUT/at_N, each the mean of the weights since the last; 0: none")
+    p.add_argument("--sizes", default="4096,8192", help="tokens of the tasks that are measured")
     p.add_argument("--smoke", action="store_true")
     args = p.parse_args()
+    args.sizes = [int(x) for x in args.sizes.split(",")]
     os.makedirs(args.out, exist_ok=True)
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.cache_size_limit = 64
 
-    model = Model().cuda()
+    model = Model().to(DEVICE)
     if args.init:
-        parts = [x.rsplit("=", 1) if "=" in x else (x, 1) for x in args.init.split(",")]
-        files = [(load_file(name), float(share)) for name, share in parts]
-        model.load_state_dict({k.removeprefix("model."): sum(share * f[k].float() for f, share in files)
-                               for k in files[0][0]})
+        model.load_state_dict(weighted_sum(args.init))
+    old = Model().to(DEVICE).requires_grad_(False) if args.keep else None
+    if old:
+        old.load_state_dict(weighted_sum(args.keep))
     matrices = [x for n, x in model.named_parameters() if x.ndim == 2 and "embed" not in n]
     others = [x for n, x in model.named_parameters() if x.ndim != 2 or "embed" in n]
     muon = Muon(matrices)
     adam = torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    for layer in model.layers:
+    for layer in [*model.layers, *(old.layers if old else ())]:
         layer.compile(dynamic=False)
-    loss_fn = torch.compile(weighted_loss, dynamic=False)
+    loss_fn, kept_fn = torch.compile(weighted_loss, dynamic=False), torch.compile(kept_loss, dynamic=False)
 
     phases = [tuple(float(x) for x in ph.replace("x", ":").split(":")) for ph in args.phases.split(",")]
-    weights = torch.tensor(WEIGHTS, device="cuda")
+    weights = torch.tensor(WEIGHTS, device=DEVICE)
 
-    def gradients(ids, weight):
-        with torch.autocast("cuda", torch.bfloat16), sdpa_kernel(BACKENDS[args.attn]):
-            h = model(ids[:, :-1])
-            loss, nll = loss_fn(h.flatten(0, 1), model.embed_tokens.weight, ids[:, 1:].flatten(), weight)
+    def gradients(ids, weight, n_made):
+        """Of rows that were made, then rows of books; weight: [rows, tokens]."""
+        n_made = n_made if old else len(ids)
+        emb, made, prose = model.embed_tokens.weight, slice(None, n_made), slice(n_made, None)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda"), attention(args.attn):
+            h, want = model(ids[:, :-1]), ids[:, 1:]
+            loss, nll = loss_fn(h[made].flatten(0, 1), emb, want[made].flatten(), weight[made].flatten())
+            if n_made < len(ids):
+                with torch.no_grad():
+                    old_h = old(ids[prose, :-1])
+                kept, nll_kept = kept_fn(h[prose].flatten(0, 1), emb, old_h.flatten(0, 1), old.embed_tokens.weight,
+                                         want[prose].flatten(), weight[prose].flatten())
+                loss, nll = loss + kept, torch.cat([nll, nll_kept])
         loss.backward()
         return nll
 
@@ -385,12 +437,12 @@ def main():
     reader.start()
     if args.seconds > 0:  # the first phase is compiled while the books are read
         size, rows = int(phases[0][0]), int(phases[0][1])
-        gradients(torch.zeros(rows, size + 1, dtype=torch.long, device="cuda"),
-                  torch.full((rows * size,), 1 / (rows * size), device="cuda"))
+        gradients(torch.zeros(rows, size + 1, dtype=torch.long, device=DEVICE),
+                  torch.full((rows, size), 1 / (rows * size), device=DEVICE), rows - round(rows * args.book_share))
         model.zero_grad(set_to_none=False)
         muon.step(0.0)
         model.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
+        synchronize()
         print(f"{time.time() - START:.1f}s: compiled", flush=True)
     reader.join()
     books, valid = both["train"], both["valid"]
@@ -400,6 +452,7 @@ def main():
     log = open(f"{args.out}/loss.csv", "w", newline="")
     table = csv.writer(log)
     table.writerow(["step", "seconds", "tokens", "context", "lr", "nll_generated", "nll_answers", "nll_books"])
+    mean = Mean(model) if args.save_every else None
     phase, batches, ahead, step, tokens, saved = -1, None, None, 0, 0, time.time()
     begin = time.time()
     budget = max(1e-9, args.seconds - (begin - START))
@@ -414,19 +467,18 @@ def main():
             break
         if phase < 0 or done >= phases[phase][2]:
             phase += 1
-            for old in filter(None, (batches, ahead)):
-                old.close()
+            for past in filter(None, (batches, ahead)):
+                past.close()
             batches, ahead = fresh(), None
             print(f"{time.time() - START:.1f}s: context {batches.context}", flush=True)
         if ahead and not ahead.queue.empty():
             batches.close()
             batches, ahead = ahead, None
         context, rows, n_made = batches.context, batches.rows, batches.n_made
-        lr = min(1.0, (step + 1) / 100) * min(1.0, (1 - done) / 0.5)
+        lr = min(1.0, (step + 1) / 100) * min(1.0, (1 - done) / args.decay)
         ids, flags = batches.next()
         weight = weights[flags[:, 1:]]
-        weight = (weight / weight.sum()).flatten()
-        nll = gradients(ids, weight)
+        nll = gradients(ids, weight / weight.sum(), n_made)
         muon.step(args.muon_lr * lr)
         for g in adam.param_groups:
             g["lr"] = args.adam_lr * lr
@@ -434,6 +486,10 @@ def main():
         model.zero_grad(set_to_none=True)
         step += 1
         tokens += rows * context
+        if mean and step % 10 == 0:
+            mean.add(model)
+            if time.time() - mean.begin > args.save_every:
+                mean.save(f"{args.out}/at_{time.time() - START:.0f}")
         if step % 25 == 0:
             nll = nll.view(rows, context)
             made, answer = nll[:n_made], flags[:n_made, 1:] & 1 == 1
@@ -451,10 +507,10 @@ def main():
                 export(model, args.out)
                 print(f"   {progress.measure(Plain(model))}\n   drawn {progress.weights}", flush=True)
                 ahead = ahead or fresh()
-    for old in filter(None, (batches, ahead)):
-        old.close()
+    for past in filter(None, (batches, ahead)):
+        past.close()
     log.close()
-    torch.cuda.synchronize()
+    synchronize()
     print(f"{time.time() - START:.1f}s: trained {step} steps, {tokens / 1e6:.1f}M tokens", flush=True)
 
     with torch.no_grad():
@@ -462,11 +518,11 @@ def main():
             x.copy_(x.bfloat16().float())
     export(model, args.out)
     plain = Plain(model)
-    res = {"steps": step, "tokens": tokens, "train_seconds": time.time() - START, "device": torch.cuda.get_device_name()}
+    res = {"steps": step, "tokens": tokens, "train_seconds": time.time() - START, "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"}
     ids, _ = held_out(args, "chronicle", 512, 2)
     torch.set_float32_matmul_precision("highest")
     try:
-        res["transformers"] = check_transformers(plain, args.out, ids.cuda())
+        res["transformers"] = check_transformers(plain, args.out, ids.to(DEVICE))
     except Exception as e:
         res["transformers"] = repr(e)
     torch.set_float32_matmul_precision("high")
@@ -475,6 +531,31 @@ def main():
     with open(f"{args.out}/eval.json", "w") as f:
         json.dump(res, f, indent=1)
     print(json.dumps(res), f"{time.time() - START:.1f}s", flush=True)
+
+
+def synchronize():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+class Mean:
+    """The mean of the weights since it was last saved."""
+
+    def __init__(self, model):
+        self.sum, self.n, self.begin = {k: torch.zeros_like(v) for k, v in model.state_dict().items()}, 0, time.time()
+
+    @torch.no_grad()
+    def add(self, model):
+        self.n += 1
+        for k, v in model.state_dict().items():
+            self.sum[k] += v
+
+    def save(self, out):
+        os.makedirs(out, exist_ok=True)
+        export_weights({k: v / self.n for k, v in self.sum.items()}, out)
+        for v in self.sum.values():
+            v.zero_()
+        self.n, self.begin = 0, time.time()
 
 
 class Plain(nn.Module):
