@@ -374,7 +374,9 @@ static enum status open_for_reading(struct store *s)
     if (st != OK && (sqlite3_errcode(s->db) & 0xff) == SQLITE_NOTADB) return not_a_database(s);
     TRY(st);
     if (empty)
-        return fail(ERR_DB, "%s: the database is empty; run an evaluation with --db %s first",
+        return fail(ERR_DB,
+            "%s: the database is empty; run an evaluation with --db %s first (a plain copy of one "
+            "in use lacks what its -wal file holds: merge the original instead)",
             s->path, s->path);
     return version < SCHEMA_VERSION ? read_copy(s) : OK;
 }
