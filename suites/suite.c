@@ -100,6 +100,12 @@ bool suite_reads_fields(const char *spec)
     return s && s->reads_fields;
 }
 
+bool suite_is_grid(const char *spec)
+{
+    const struct suite *s = find_suite(spec, strcspn(spec, ":"));
+    return s && s->grid;
+}
+
 static enum status check_options(const struct suite_options *o)
 {
     if (o->max_length < 2)

@@ -123,6 +123,8 @@ struct suite {
     const char *help;  /* one line: argument and what it measures */
     bool reads_fields; /* looks at suite_options.field */
     bool generates;    /* has prompts, which suite_options.chat may wrap */
+    bool grid; /* its argument says how many texts there are, by "repeat=": num_samples can only cut
+                */
     enum status (*load)(const struct suite_options *o, struct sample_set *out);
 };
 
@@ -146,6 +148,8 @@ void suite_said_clear(struct suite_said *said);
 enum status suite_check(const char *spec) MUST_USE;
 /* True when --field means something to the suite of that specification. */
 bool suite_reads_fields(const char *spec);
+/* True when more texts are asked for by repeat= in that specification, not by --num-samples. */
+bool suite_is_grid(const char *spec);
 /* What a sample is to be answered with; NULL when it is only read. */
 const struct wanted *sample_wanted(const struct sample_set *s, int sample);
 /* Some sample has a prompt of its own: sessions must keep the keys and values of every layer. */

@@ -161,5 +161,6 @@ const struct suite suite_needle = {
     .help = "needle[:lengths=A,B;depths=0,50;repeat=2;needles=1;ask=end;answers=read]  a fact "
             "hidden in prose, by place",
     .generates = true,
+    .grid = true,
     .load = load,
 };

@@ -263,5 +263,6 @@ const struct suite suite_ruler = {
         "ruler[:tasks=A,B;lengths=A,B;repeat=10;ask=end;haystack=FILE]  RULER's synthetic tasks, "
         "answered by writing",
     .generates = true,
+    .grid = true,
     .load = load,
 };

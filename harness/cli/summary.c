@@ -181,6 +181,15 @@ static double round_up(double x)
     return ceil(x / p) * p;
 }
 
+static void more_texts(const struct run_view *v, size_t n, struct str *command)
+{
+    struct suite_said said;
+    if (suite_is_grid(suite_name_parse(v->run->dataset.name, &said)))
+        str_add(command, "the same with a larger repeat= in --suite, unless --num-samples cut it");
+    else str_addf(command, "the same with --num-samples %zu", n);
+    suite_said_clear(&said);
+}
+
 static void say_next(const struct run_view *v, const char *db)
 {
     const struct run_record *r = v->run;
@@ -192,7 +201,7 @@ static void say_next(const struct run_view *v, const char *db)
         str_addf(&command, "sparsegauge show %lld --part latency", (long long)r->id);
         why = "every length";
     } else if (v->samples.n < 2 || isnan(kl->lo)) {
-        str_add(&command, "the same with --num-samples 5");
+        more_texts(v, 5, &command);
         why = "more texts give an interval";
     } else if ((run_lost(v) || sparsity->mean < .01) && !r->tuned_hash &&
         strcmp(r->method, "dense") != 0 && r->model.path) {
@@ -204,8 +213,7 @@ static void say_next(const struct run_view *v, const char *db)
         str_addf(&command, "sparsegauge tokens %lld", (long long)r->id);
         why = "the tokens it hurt most";
     } else if (kl->hi > .05) {
-        str_addf(
-            &command, "the same with --num-samples %zu", v->samples.n < 3 ? 5 : 2 * v->samples.n);
+        more_texts(v, v->samples.n < 3 ? 5 : 2 * v->samples.n, &command);
         why = "more texts give a narrower interval";
     } else if (kl->hi > 0 && sparsity->mean > 0) {
         double least = isnan(sparsity->lo) ? sparsity->mean : sparsity->lo;

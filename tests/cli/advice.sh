@@ -17,6 +17,8 @@ sed -n 's/^next *//p' worst.txt
 sed -n 's/^  \(sparsegauge .*\)/\1/p' worst.txt | sed "s/-o tuned.json/$quick --num-tune-samples 1 --check 0 --held-out 0 --layers 7 -o tuned.json/" >next.txt
 sed "s/ -o .*//; s/ --db.*//; s/ $quick.*//" next.txt
 code bash next.txt
+echo "== eval: more texts of a grid come by its repeat"
+sparsegauge eval "$MODEL" $quick --db g.db --max-length 300 --suite 'needle:lengths=300;depths=50;repeat=1' --topk .5 | grep -A1 '^next'
 echo "== a program that is called by its path advises that path"
 "$(command -v sparsegauge)" eval "$MODEL" ${small/samples 2/samples 5} --db w.db --method window --window 1 | sed -n 's#^  \(/.*/sparsegauge tune\) .*#\1#p'
 echo "== tune: its text by name; that it is generated, unless the model is the bundled one; what to do next"

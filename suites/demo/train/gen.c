@@ -251,7 +251,8 @@ static void ask_more(
     bool many = task == RULER_NIAH_MULTIQUERY;
     if (!many && (task < RULER_NIAH_MULTIKEY_1 || task > RULER_NIAH_MULTIKEY_3)) return;
     int n = find_needles(&text->prompt, needles, 1024), each = many ? n : 1;
-    int most = task == RULER_NIAH_MULTIKEY_3 ? 16 : 8; /* the hardest gets more out of its haystack */
+    int most =
+        task == RULER_NIAH_MULTIKEY_3 ? 16 : 8; /* the hardest gets more out of its haystack */
     int more = many ? rng_range(r, 0, 2) : rng_range(r, 1, n <= most ? n - 1 : most);
     const char *kind = task == RULER_NIAH_MULTIKEY_3 ? "uuid" : "number";
     const char *verb = many ? "are" : "is", *all = many ? "s" : "";
