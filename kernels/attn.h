@@ -7,9 +7,9 @@
  *
  *   dense   o = softmax(q kᵀ · scale) v                                  (flash style, never n × n)
  *   sparse  only the tiles set in `tiles`; inside them the triangle is exact in every mode
- *   window  dense, but a row sees only its last `window` keys, itself included, exact to the
- * element
+ *   window  dense, but a row sees only its last `window` keys, itself included
  *
+ * METHOD n, here and elsewhere, is section n of docs/method.md, which defines all of this.
  * Sources: FlashAttention-2 (arXiv 2307.08691) for the online softmax, SpargeAttn (arXiv
  * 2502.18137) for the two-stage sparsity.
  */
@@ -125,9 +125,8 @@ struct attn_args {
     bool correct_mean;
     /* [n_heads]; 0 means this head is dense. NULL: all follow `tiles` */
     const uint8_t *head_sparse;
-    const float
-        *pv_threshold; /* [n_heads], λ in log2 units, stage 2 of METHOD; NULL, or no tiles: never
-                          skip P·V. A row whose sum is still empty is never skipped. */
+    const float *pv_threshold; /* [n_heads], λ in log2 units, METHOD 3; NULL, or no tiles: never
+                                  skip P·V. A row whose sum is still empty is never skipped. */
     /* [n_heads], counted into (tile and PV counters only); may be NULL */
     struct head_ledger *ledger;
     const int32_t

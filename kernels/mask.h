@@ -3,7 +3,10 @@
  * A method is a predictor and a choice rule. The predictor ranks the key blocks of one query block
  * and is one file with one table (kernels/mask/); the rule says how many of the ranked ones are
  * kept, from one number a head (kernels/mask_rules.c), and goes with any predictor. What is kept is
- * always a prefix of the ranking: that is what error curves rest on. METHODS.md lists the sources.
+ * always a prefix of the ranking: that is what error curves rest on. Each method names its source
+ * (`list methods`).
+ *
+ * METHOD n, here and elsewhere, is section n of docs/method.md.
  *
  * A key block that reaches past its query block (64x128) is pooled over all keys that are there, so
  * with that shape a prefill in chunks may rank such a block otherwise than one done at once; the
@@ -134,8 +137,8 @@ void mask_force_common(struct mask_row *row, struct block_shape b, int qb);
 
 /* A method by its name as users and files write it:
  *   NAME[+PARAMETER=VALUE]…[+rule=RULE][+correct=mean]
- * or several joined by "/", all corrected or none: a mixture, of which the tuner
- * gives every head one "topk" is sparge with a count. The same text always gives the same pointer,
+ * or several joined by "/", all corrected or none: a mixture, of which the tuner gives every head
+ * one. "topk" is sparge with a count. The same text always gives the same pointer,
  * whose `name` is the canonical text; it lives as long as the program. ERR_ARG names the method,
  * the parameter, the range. */
 enum status mask_method_parse(const char *text, const struct mask_method **out) MUST_USE;

@@ -1,5 +1,5 @@
-/* Choice rules: how many of the ranked tiles of a row are kept (METHODS.md 1). All of them keep a
- * prefix of the ranking, and more of it for a larger number. */
+/* Choice rules: how many of the ranked tiles of a row are kept. All of them keep a prefix of the
+ * ranking, and more of it for a larger number. */
 #include "kernels/mask.h"
 
 #include <math.h>

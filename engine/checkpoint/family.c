@@ -1,5 +1,7 @@
 #include "engine/checkpoint/family.h"
 
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -333,8 +335,22 @@ const char *llama_family_missing(const char *name)
     return "it is not known here what it would need";
 }
 
+static char family_names[32 * N_FAMILIES];
+
+static void family_names_join(void)
+{
+    for (int i = 0; i < N_FAMILIES; i++)
+        snprintf(family_names + strlen(family_names), sizeof family_names - strlen(family_names),
+            "%s%s",
+            i == 0                   ? ""
+                : i + 1 < N_FAMILIES ? ", "
+                                     : " and ",
+            families[i].model_type);
+}
+
 const char *llama_family_names(void)
 {
-    return "llama, mistral, ministral, qwen2, qwen3, smollm3, granite, phi3, exaone, internlm3, "
-           "iquestcoder, seed_oss, cwm, olmo2, olmo3, exaone4 and hyperclovax";
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, family_names_join);
+    return family_names;
 }
