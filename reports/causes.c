@@ -230,7 +230,7 @@ static void add_notes(
     char *how = str_format("damage: KL, summed over tokens. A sample's part of it is counted; %s%s",
         has_heads ? "a head's part of its sample is " : "",
         has_heads          ? b->how
-            : v->from_file ? "a file tells no layers and heads apart: judge the run in its database"
+            : v->from_file ? "a file tells no layers and heads apart; `gate RUN --db DATABASE` does"
                            : "nothing is known of layers and heads");
     table_note(t, how);
     free(how);

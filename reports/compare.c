@@ -373,47 +373,54 @@ static void add_names(
     size_t shown = 0;
     for (size_t i = 0; i < c->n_rows && shown < 4; i++)
         if (c->rows[i].change == change)
-            str_addf(out, "%s%s", shown++ ? ", " : " (", c->rows[i].label);
-    if (shown) str_addf(out, "%s)", n > shown ? ", …" : "");
+            str_addf(out, "%s%s", shown++ ? "; " : " (", c->rows[i].label);
+    if (shown) str_addf(out, "%s)", n > shown ? "; …" : "");
 }
 
-void comparison_verdict(const struct comparison *c, struct str *out)
+/* What a reader asks first: the few numbers, then the guide's words for them. */
+static void add_numbers(const struct comparison *c, struct str *out)
 {
     const struct compare_row *cosine = find_row(c, "logits_cosine"), *kl = find_row(c, "kl"),
                              *score = find_row(c, "score_sparse"),
                              *agreement = find_row(c, "token_accuracy"),
                              *sparsity = find_row(c, "sparsity");
     if (!cosine) cosine = find_row(c, "cosine");
-    if (c->forced) str_addf(out, "FORCED in spite of different %s. ", c->forced);
-    str_add(out, "Beyond noise:");
-    add_names(c, CHANGE_BETTER, "better", out);
-    str_add(out, ",");
-    add_names(c, CHANGE_WORSE, "worse", out);
-    size_t without = 0;
-    for (size_t i = 0; i < c->n_rows; i++) without += c->rows[i].change == CHANGE_UNKNOWN;
-    if (without) {
-        str_add(out, "; not told from noise, without an interval:");
-        add_names(c, CHANGE_UNKNOWN, without == 1 ? "differs" : "differ", out);
-    }
-    str_add(out, ".");
-    const char *between = " ";
+    const char *between = "";
     if (sparsity)
-        str_addf(out, "%ssparsity %.1f %% -> %.1f %%", between, 100 * sparsity->before,
-            100 * sparsity->after),
+        str_addf(out, "sparsity %.1f %% -> %.1f %%", 100 * sparsity->before, 100 * sparsity->after),
             between = ", ";
     if (kl) str_addf(out, "%sKL %.4f -> %.4f nats", between, kl->before, kl->after), between = ", ";
     if (score)
         str_addf(out, "%sanswers right %.1f %% -> %.1f %%", between, 100 * score->before,
             100 * score->after),
             between = ", ";
-    if (!cosine || !agreement) return;
-    struct verdict b =
-        verdict_of(cosine->before, agreement->before, sparsity ? sparsity->before : NAN);
-    struct verdict a =
-        verdict_of(cosine->after, agreement->after, sparsity ? sparsity->after : NAN);
-    str_addf(out,
-        "%stoken agreement %.1f %% -> %.1f %%, cosine %.4f -> %.4f. By the tuning guide's bands: "
-        "%s -> %s.",
-        between, 100 * agreement->before, 100 * agreement->after, cosine->before, cosine->after,
-        b.band, a.band);
+    if (cosine && agreement) {
+        double before = sparsity ? sparsity->before : NAN, after = sparsity ? sparsity->after : NAN;
+        struct verdict b = verdict_of(cosine->before, agreement->before, before),
+                       a = verdict_of(cosine->after, agreement->after, after);
+        str_addf(out,
+            "%stoken agreement %.1f %% -> %.1f %%, cosine of all logits as one vector %.4f -> "
+            "%.4f; by the tuning guide's bands %s -> %s",
+            between, 100 * agreement->before, 100 * agreement->after, cosine->before, cosine->after,
+            b.band, a.band);
+        between = ", ";
+    }
+    if (*between) str_add(out, ". ");
+}
+
+void comparison_verdict(const struct comparison *c, struct str *out)
+{
+    size_t without = 0;
+    for (size_t i = 0; i < c->n_rows; i++) without += c->rows[i].change == CHANGE_UNKNOWN;
+    if (c->forced) str_addf(out, "FORCED in spite of different %s. ", c->forced);
+    add_numbers(c, out);
+    str_add(out, "Beyond noise:");
+    add_names(c, CHANGE_BETTER, "better", out);
+    str_add(out, ",");
+    add_names(c, CHANGE_WORSE, "worse", out);
+    if (without) {
+        str_add(out, "; not told from noise, without an interval:");
+        add_names(c, CHANGE_UNKNOWN, without == 1 ? "differs" : "differ", out);
+    }
+    str_add(out, ".");
 }

@@ -339,7 +339,7 @@ static void add_answers(struct page *p)
     add_number(out, v, "kl", "KL divergence, nats", NUMBER_FIXED, 4);
     add_number(out, v, "ppl_ratio", "perplexity sparse / dense", NUMBER_FIXED, 3);
     add_number(out, v, "token_accuracy", "next tokens that agree", NUMBER_PERCENT, 1);
-    add_number(out, v, "logits_cosine", "cosine of the logits", NUMBER_FIXED, 4);
+    add_number(out, v, "cosine", "cosine of the logits", NUMBER_FIXED, 4);
     add_number(out, v, "latency_ratio", "time sparse / dense", NUMBER_FIXED, 3);
     str_add(out, "</div>\n");
     str_add(out, "<p class=\"note\">");

@@ -220,10 +220,13 @@ static void add_wrapped(
 /* What was left out is said, and where it is. */
 static void add_left_out(const struct grid *g, const struct table_style *style, struct str *out)
 {
+    enum { MOST_NAMES = 10 };
     struct str text = {0};
     size_t n = 0;
     for (size_t k = 0; k < g->columns; k++)
-        if (g->out[k]) str_addf(&text, "%s%s", n++ ? ", " : "no room for: ", g->texts[k]);
+        if (g->out[k] && n++ < MOST_NAMES)
+            str_addf(&text, "%s%s", n > 1 ? ", " : "no room for: ", g->texts[k]);
+    if (n > MOST_NAMES) str_addf(&text, " and %zu more", n - MOST_NAMES);
     if (n) {
         str_add(&text, " (a wider terminal, or --format csv)");
         add_wrapped(str_get(&text), 2, style, out);

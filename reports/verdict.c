@@ -60,7 +60,8 @@ void run_headline(const struct run_view *v, struct str *out)
     if (sparsity == 0) return; /* the bands speak of sparse attention */
     struct verdict verdict = verdict_of(cosine, run_view_metric(v, "token_accuracy"), sparsity);
     str_addf(out,
-        "%sBy the tuning guide's bands (cosine %.4f and token agreement): %s; its goal for tuning, "
+        "%sBy the tuning guide's bands (cosine of all logits as one vector, %.4f, and token "
+        "agreement): %s; its goal for tuning, "
         "sparsity > 30 %% and "
         "cosine > .95 alone, is %s%s.",
         out->len ? " " : "", cosine, verdict.band,

@@ -495,7 +495,7 @@ const struct command cmd_demo = {
     .help =
         {
             "demo [options]",
-            "Evaluates the bundled model with untuned thresholds, tunes it under two rules, sets "
+            "Evaluates the bundled model with untuned thresholds, tunes it under three rules, sets "
             "both beside a sliding window and beside\n"
             "the oracle, counts the answers each of them loses, and writes a database, "
             "before_tune.json, after_tune.json and a report.",

@@ -354,8 +354,8 @@ static enum status gate_command(struct command_call *call)
     /* then the file's, then what was given on the command line over them */
     o.bounds = gate_no_bounds();
     if (o.config) TRY(gate_bounds_read(&o.bounds, o.config));
-    TRY(options_parse(&(struct option_tables){options, output_options}, call->argc, call->argv,
-        again, 1, &n, &want_help));
+    TRY(options_parse(&(struct option_tables){.own = options, .common = output_options}, call->argc,
+        call->argv, again, 1, &n, &want_help));
     cancel_install();
     if (o.dump) return gate_bounds_write(&o.bounds, o.dump);
     if (o.self_test) {

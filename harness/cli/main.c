@@ -86,6 +86,14 @@ static const struct command *guide_command(int argc, char **argv)
     return &cmd_eval;
 }
 
+/* "tune, sweep" of --l1. */
+static void commands_with(const char *option, size_t n, struct str *out)
+{
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (options_have(commands[i]->options, option, n))
+            str_addf(out, "%s%s", out->len ? ", " : "", commands[i]->name);
+}
+
 static int command_run(const struct command *c, int argc, char **argv)
 {
     struct command_call call = {.argc = argc, .argv = argv, .code = EXIT_PASS};
@@ -93,7 +101,7 @@ static int command_run(const struct command *c, int argc, char **argv)
     call.positional = calloc((size_t)argc + 1, sizeof *call.positional);
     if (!call.positional)
         return report_failure(fail(ERR_MEMORY, "no memory for %d arguments", argc));
-    const struct option_tables options = {c->options, output_options};
+    const struct option_tables options = {c->options, output_options, commands_with};
     enum status st = options_parse(
         &options, argc, argv, call.positional, c->max_positional, &call.n, &want_help);
     if (st != OK) output_begin_refused(c->name, argc, argv);
@@ -118,7 +126,8 @@ static int run(int argc, char **argv)
     const struct command *c;
     if (strcmp(verb, "help") == 0 && argc > 2) { /* "help eval" is "eval -h" */
         if ((c = command_find(argv[2]))) {
-            options_print_help(&c->help, &(struct option_tables){c->options, output_options});
+            options_print_help(
+                &c->help, &(struct option_tables){.own = c->options, .common = output_options});
             return EXIT_PASS;
         }
         return unknown_command(argv[2], argc, argv);

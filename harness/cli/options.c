@@ -27,21 +27,40 @@ static bool named(const char *names, const char *given, size_t n)
     return false;
 }
 
-static const struct option_def *find(
-    const struct option_tables *options, const char *given, size_t n)
+static const struct option_def *find_in(const struct option_def *table, const char *given, size_t n)
 {
-    for (int i = 0; i < 2; i++)
-        for (const struct option_def *o = i ? options->common : options->own; o->name; o++)
-            if (o->kind != OPTION_GROUP && named(o->name, given, n)) return o;
+    for (const struct option_def *o = table; o->name; o++)
+        if (o->kind != OPTION_GROUP && named(o->name, given, n)) return o;
     return NULL;
 }
 
-/* "unknown option --max-lenght; did you mean --max-length?" */
+bool options_have(const struct option_def *table, const char *name, size_t n)
+{
+    return find_in(table, name, n) != NULL;
+}
+
+static const struct option_def *find(
+    const struct option_tables *options, const char *given, size_t n)
+{
+    const struct option_def *own = find_in(options->own, given, n);
+    return own ? own : find_in(options->common, given, n);
+}
+
+/* "unknown option --max-lenght; did you mean --max-length?"; "… --l1 here; it belongs to
+ * tune, sweep" */
 static enum status unknown_option(
     const struct option_tables *options, const char *arg, const char *name, size_t n)
 {
     const char **names = NULL;
     size_t n_names = 0;
+    struct str elsewhere = {0};
+    if (options->elsewhere && n > 1) options->elsewhere(name, n, &elsewhere);
+    if (elsewhere.len) {
+        enum status st =
+            fail(ERR_ARG, "unknown option %s here; it belongs to %s", arg, str_get(&elsewhere));
+        str_clear(&elsewhere);
+        return st;
+    }
     struct str copies = {0}; /* names end at a "|" */
     for (int i = 0; i < 2; i++)
         for (const struct option_def *o = i ? options->common : options->own; o->name; o++) {

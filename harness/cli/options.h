@@ -44,7 +44,12 @@ struct command_help {
 /* The options of the command, and those that every command has; both end with a NULL name. */
 struct option_tables {
     const struct option_def *own, *common;
+    /* Appends who else has an option of that name of n characters, "tune, sweep"; may be NULL. */
+    void (*elsewhere)(const char *name, size_t n, struct str *out);
 };
+
+/* Is there an option called name (n characters, without its dashes) in a table? */
+bool options_have(const struct option_def *table, const char *name, size_t n);
 
 /* Options may stand anywhere; the rest goes to `positional` (at most `max_positional`,
  * *n_positional of them). *want_help is set by -h and --help; then nothing is checked. */

@@ -8,6 +8,7 @@ show sparsegauge eval "$MODEL" --method bound+rows=8+rows=16
 show sparsegauge eval "$MODEL" --max-lenght 300
 show sparsegauge eval "$MODEL" --max_lenght 300
 show sparsegauge eval "$MODEL" --frmat json
+show sparsegauge eval "$MODEL" --l1 .05
 show sparsegauge list kernals
 show sparsegauge list --format yaml
 sparsegauge eval "$MODEL" $small --db r.db >/dev/null

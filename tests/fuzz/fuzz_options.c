@@ -114,8 +114,8 @@ static void try_line(const char *text)
     for (char *w = strtok_r(copy, " ", &rest); w && argc < 40; w = strtok_r(NULL, " ", &rest))
         argv[argc++] = w;
     argv[argc] = NULL;
-    enum status st = options_parse(
-        &(struct option_tables){own, common}, argc, argv, positional, 2, &n, &want_help);
+    enum status st = options_parse(&(struct option_tables){.own = own, .common = common}, argc,
+        argv, positional, 2, &n, &want_help);
     understood(st);
     if (st == OK && !want_help) {
         require(n >= 0 && n <= 2 && whole >= 1 && whole <= 100);

@@ -33,7 +33,7 @@ Test(compare, comparison_tells_better_from_worse)
     cr_assert_eq(row_of(&c, "score_drop")->change, CHANGE_WORSE);
     struct str verdict = {0};
     comparison_verdict(&c, &verdict);
-    has(str_get(&verdict), "bands: good -> poor");
+    has(str_get(&verdict), "bands good -> poor");
     has(str_get(&verdict), "sparsity 30.0 % -> 50.0 %");
     str_clear(&verdict);
     struct table *t = comparison_table(&c, true);
