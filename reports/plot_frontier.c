@@ -93,6 +93,9 @@ static void find_range(struct chart *c)
         }
     c->logarithmic = most > 0 && (c->axis == FRONTIER_COSINE || most > 10 * least);
     c->lo = c->logarithmic ? least / 1.8 : 0;
+    /* of few texts an interval may end anywhere: its bar leaves the picture, the points do not
+     * shrink */
+    highest = fmin(highest, most * (c->logarithmic ? 30 : 3));
     c->hi = highest > 0 ? highest * (c->logarithmic ? 1.4 : 1.08) : 1;
     for (size_t s = 0; s < c->n_series; s++)
         for (size_t i = 0; i < c->series[s].n; i++)

@@ -33,6 +33,18 @@ static struct table *small_table(void)
     return t;
 }
 
+/* The end of an interval from two texts takes no more room than it tells; counts are whole. */
+Test(reports, a_number_without_meaning_is_short)
+{
+    struct str text = {0};
+    number_format(NUMBER_FIXED, 4, 268657813304.1511, &text);
+    cr_assert_str_eq(str_get(&text), "2.7e+11");
+    str_reset(&text);
+    number_format(NUMBER_FIXED, 0, 4096000, &text);
+    cr_assert_str_eq(str_get(&text), "4096000");
+    str_clear(&text);
+}
+
 /* Sparsity, its interval's ends, a score: as many rows as there are in `ends`. */
 static char *interval_table(const double (*ends)[3], size_t n, bool scored)
 {

@@ -87,6 +87,7 @@ class Policy(_native.Handle):
 
     @property
     def settings(self):
+        """What the whole policy runs with, as a dictionary: method, layers, block, smooth_k, topk, window, what it was tuned on."""
         s = struct(_native.Setting)
         call("sg_policy_get", self.pointer, c.byref(s))
         return {
@@ -106,6 +107,7 @@ class Policy(_native.Handle):
         return out | {"in_range": bool(h.in_range), "is_sparse": bool(h.is_sparse)}
 
     def set_head(self, layer, head, simthreshd1, cdfthreshd, pvthreshd=50.0, is_sparse=True, part=0):
+        """Thresholds of one head: simthreshd1 in [-1, 1], cdfthreshd in (0, 1], pvthreshd in [0, 50]; part: which of a mixture's methods."""
         h = struct(_native.Head, is_sparse=bool(is_sparse), simthreshd1=simthreshd1, cdfthreshd=cdfthreshd, pvthreshd=pvthreshd,
                    part=part)
         call("sg_policy_set_head", self.pointer, layer, head, c.byref(h))
@@ -173,10 +175,12 @@ class Ledger:
 
     @property
     def qk_sparsity(self):
+        """Share of the tiles whose Q·K was left out."""
         return plain("sg_qk_sparsity", c.byref(self._sum()))
 
     @property
     def pv_sparsity(self):
+        """Share of the units whose P·V was left out, in tiles left out and in computed ones."""
         return plain("sg_pv_sparsity", c.byref(self._sum()))
 
     @property
@@ -186,10 +190,12 @@ class Ledger:
 
     @property
     def totals(self):
+        """Every counter summed over all heads, by the names of library/sparsegauge.h."""
         total = self._sum()
         return {name: getattr(total, name) for name in _native.Ledger.COUNTERS} | {"calls_dense_masked": sum(self._masked) * self.n_heads}
 
     def head(self, layer, head):
+        """The counters of one head, by the names of library/sparsegauge.h."""
         if not (0 <= layer < self.n_layers and 0 <= head < self.n_heads):
             raise ArgumentError(f"layer {layer}, head {head}: expected 0 to {self.n_layers - 1} and 0 to {self.n_heads - 1}")
         x = self._array[layer * self.n_heads + head]
@@ -379,6 +385,7 @@ class Model(_native.Handle):
 
     @property
     def name(self):
+        """Of a repository "org/name", else that of its directory or file."""
         return plain("sg_model_name", self.pointer).decode()
 
     @property
@@ -387,9 +394,11 @@ class Model(_native.Handle):
         return plain("sg_model_fingerprint", self.pointer).decode()
 
     def ledger(self):
+        """A new, empty Ledger of this model's shape, to hand to logits(), loss() or generate()."""
         return Ledger(self.shape["n_layers"], self.shape["n_heads"])
 
     def encode(self, text):
+        """Token ids of a text, int32, with what the tokenizer puts in front."""
         import numpy as np
 
         data, n = text.encode(), c.c_size_t()
@@ -399,6 +408,7 @@ class Model(_native.Handle):
         return ids
 
     def decode(self, ids):
+        """The text of token ids."""
         ids, out = _ids(ids), c.c_void_p()
         call("sg_model_decode", self.pointer, ids.ctypes.data, ids.size, c.byref(out))
         try:

@@ -102,6 +102,7 @@ class Database:
             raise FileNotFoundError(f"{self.path}: no such database; `sparsegauge eval --db {self.path}` makes one")
 
     def query(self, sql, parameters=()):
+        """The rows of a SQL statement that reads; docs/schema.md has tables and views."""
         import sqlite3
         from contextlib import closing
 
