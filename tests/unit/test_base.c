@@ -343,6 +343,34 @@ Test(file, failures_name_the_path, .init = make_dir, .fini = remove_dir)
     free(deep);
 }
 
+/* A slip in the name of an output loses no input and no results. */
+Test(file, only_the_like_is_replaced, .init = make_dir, .fini = remove_dir)
+{
+    static const struct {
+        const char *old, *new;
+        bool may;
+    } cases[] = {{"SQLite format 3", "{}", false}, {"SQLite format 3", "id,model\n", false},
+        {"SQLite format 3", "", false}, {"a text\n", "{}", false}, {"{}", "<xml/>", false},
+        {"{}", "[]", false}, {"<p>", "{}", false}, {"{\"a\": 1}", "{}", true}, {"", "{}", true},
+        {"<p>", "<svg/>", true}, {"a text\n", "b,c\n", true}};
+    char *path = path_join(dir, "file");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct str found = {0};
+        FILE *f = fopen(path, "w");
+        fwrite(cases[i].old, 1, strlen(cases[i].old) + (*cases[i].old == 'S'), f);
+        fclose(f);
+        struct str text = {0};
+        str_add(&text, cases[i].new);
+        cr_expect_eq(file_write_text(path, &text), cases[i].may ? OK : ERR_IO, "case %zu", i);
+        str_clear(&text);
+        cr_assert_eq(file_read(&found, path), OK);
+        cr_expect_str_eq(
+            str_get(&found), cases[i].may ? cases[i].new : cases[i].old, "case %zu", i);
+        str_clear(&found);
+    }
+    free(path);
+}
+
 Test(file, directories, .init = make_dir, .fini = remove_dir)
 {
     char *deep = path_join(dir, "a/b//c/"), *file = path_join(dir, "a/file"),
