@@ -259,6 +259,7 @@ static pid_t start(const char *args, const char *out)
     pid_t pid = fork();
     if (pid == 0) {
         setpgid(0, 0);
+        signal(SIGINT, SIG_DFL); /* which a job in the background inherits ignored */
         char *line = str_format("exec %s sweep %s > %s 2>&1", SG_BINARY, args, out);
         execl("/bin/sh", "sh", "-c", line, (char *)NULL);
         _exit(127);
