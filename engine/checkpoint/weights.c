@@ -236,8 +236,9 @@ static enum status pair_channels(struct weights *w, struct linear *l)
     return OK;
 }
 
-/* The norms of a layer that the family has, by their names in the checkpoint. */
-static enum status load_norms(struct weights *w, int i)
+/* Those of a layer's norms first to last - 1 (in the order of `to`) that the family has, by their
+ * names in the checkpoint. Fingerprints follow the order of loading, which stays as it was. */
+static enum status load_norms(struct weights *w, int i, int first, int last)
 {
     static const char *const names[][4] = {
         [NORMS_BEFORE] = {"input_layernorm", "post_attention_layernorm", NULL, NULL},
@@ -246,7 +247,7 @@ static enum status load_norms(struct weights *w, int i)
             "input_layernorm", "post_attention_layernorm", "post_norm1", "post_norm2"}};
     struct layer_weights *l = &w->layers[i];
     const float **to[] = {&l->attn_norm, &l->mlp_norm, &l->attn_behind, &l->mlp_behind};
-    for (int k = 0; k < 4; k++) {
+    for (int k = first; k < last; k++) {
         const char *part = names[w->config.norms][k];
         char name[96];
         if (!part) continue;
@@ -264,7 +265,7 @@ static enum status load_layer(struct weights *w, int i)
     int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     char name[96];
     bool whole = c->qk_norm == QK_NORM_WHOLE;
-    TRY(load_norms(w, i));
+    TRY(load_norms(w, i, 0, 1));
     TRY(load_linear(w, i, "self_attn.q_proj", c->qkv_bias, q, h, &l->q));
     TRY(load_linear(w, i, "self_attn.k_proj", c->qkv_bias, kv, h, &l->k));
     TRY(load_linear(w, i, "self_attn.v_proj", c->qkv_bias, kv, h, &l->v));
@@ -279,6 +280,7 @@ static enum status load_layer(struct weights *w, int i)
         snprintf(name, sizeof name, "model.layers.%d.self_attn.k_norm.weight", i);
         TRY(load_norm(w, name, whole ? kv : c->head_dim, &l->k_norm));
     }
+    TRY(load_norms(w, i, 1, 4));
     TRY(load_linear(w, i, "mlp.gate_proj", c->mlp_bias, f, h, &l->gate));
     TRY(load_linear(w, i, "mlp.up_proj", c->mlp_bias, f, h, &l->up));
     return load_linear(w, i, "mlp.down_proj", c->mlp_bias, h, f, &l->down);

@@ -43,7 +43,7 @@ Test(causes, name_the_worst_three)
     m.view.from_file = true;
     char *text = causes_of(&m, NULL);
     has(text, "\n,,2,0.970873");
-    has(text, "in its database");
+    has(text, "--db DATABASE");
     free(text);
     m.view.from_file = false;
     /* no error known: the work left out, and said to be a guess */
