@@ -65,6 +65,7 @@ struct demo {
     struct dense_cache cache;
     struct sample_set texts, needles, tuning;
     struct tuned l1, tail, rmse;
+    char *tuned_files[3]; /* where these lie */
     char last_text[HASH_HEX_SIZE], last_needle[HASH_HEX_SIZE];
     char first_text[HASH_HEX_SIZE], after_text[HASH_HEX_SIZE];
     int argc;
@@ -194,11 +195,11 @@ static enum status tune_near(struct demo *d, const char *method, enum tune_rule 
 }
 
 /* And where it lies, for the evaluation, which reads it as anybody's. */
-static enum status write_tuned(const struct tuned *t, const char *name, struct policy_options *p)
+static enum status write_tuned(
+    const struct tuned *t, const char *name, char **path, struct policy_options *p)
 {
-    char *path = path_join(o.dir, name);
-    p->tuned = path; /* kept to the end */
-    return tuned_write(t, path);
+    p->tuned = *path = path_join(o.dir, name);
+    return tuned_write(t, *path);
 }
 
 static enum status tune_all(struct demo *d)
@@ -393,9 +394,9 @@ static enum status run(struct demo *d)
     struct policy_options untuned = POLICY_DEFAULTS, window = POLICY_DEFAULTS,
                           oracle = POLICY_DEFAULTS, l1 = POLICY_DEFAULTS, tail = POLICY_DEFAULTS,
                           rmse = POLICY_DEFAULTS;
-    TRY(write_tuned(&d->l1, "tuned_l1.json", &l1));
-    TRY(write_tuned(&d->tail, "tuned_tail.json", &tail));
-    TRY(write_tuned(&d->rmse, "tuned_rmse.json", &rmse));
+    TRY(write_tuned(&d->l1, "tuned_l1.json", &d->tuned_files[0], &l1));
+    TRY(write_tuned(&d->tail, "tuned_tail.json", &d->tuned_files[1], &tail));
+    TRY(write_tuned(&d->rmse, "tuned_rmse.json", &d->tuned_files[2], &rmse));
     window.method = "window";
     window.window = WINDOW;
     oracle.method = "oracle";
@@ -478,6 +479,7 @@ done:
     tuned_clear(&d.l1);
     tuned_clear(&d.tail);
     tuned_clear(&d.rmse);
+    for (int i = 0; i < 3; i++) free(d.tuned_files[i]);
     sample_set_clear(&d.texts);
     sample_set_clear(&d.needles);
     sample_set_clear(&d.tuning);
