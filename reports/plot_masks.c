@@ -195,7 +195,8 @@ static void layer_map_fill(const struct run_view *v, int layer, bool dense, stru
     *map = (struct layer_map){0};
     for (size_t at = 0; at < v->masks.n; at++) {
         const struct mask_record *m = &v->masks.rows[at];
-        if (m->layer != layer || (map->n_heads && (m->n_q != map->n_q || m->n_k != map->n_k)))
+        if (m->layer != layer || m->n_q < 1 || m->n_k < 1 ||
+            (map->n_heads && (m->n_q != map->n_q || m->n_k != map->n_k)))
             continue;
         if (!map->n_heads++) {
             map->n_q = m->n_q;
@@ -207,13 +208,15 @@ static void layer_map_fill(const struct run_view *v, int layer, bool dense, stru
         for (int i = 0; i < m->n_q; i++)
             for (int j = 0; j < m->n_k && j * block_k <= (i + 1) * block_q - 1; j++) {
                 bool set = dense || mask_bit(m, i, j);
-                int middle = (2 * i + 1) * block_q / 2 - (2 * j + 1) * block_k / 2;
+                int64_t middle =
+                            (2 * i + 1) * (int64_t)block_q / 2 - (2 * j + 1) * (int64_t)block_k / 2,
+                        b = middle > 0 ? middle / block_k : 0;
                 map->of[i / map->step_q][j / map->step_k]++;
                 map->share[i / map->step_q][j / map->step_k] += set;
                 map->possible++;
                 map->computed += set;
                 all += set;
-                if (set) far[middle > 0 ? middle / block_k : 0]++;
+                if (set) far[b < m->n_k ? b : m->n_k]++; /* a stranger's may not fit its blocks */
             }
     }
     for (int i = 0; i < CELLS; i++)

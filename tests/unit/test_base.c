@@ -367,6 +367,8 @@ Test(file, only_the_like_is_replaced, .init = make_dir, .fini = remove_dir)
         cr_expect_str_eq(
             str_get(&found), cases[i].may ? cases[i].new : cases[i].old, "case %zu", i);
         str_clear(&found);
+        if (cases[i].old[0] == 'S')
+            cr_expect_eq(file_write_atomic(path, "PK\3\4", 4), ERR_IO, "case %zu", i);
     }
     free(path);
 }

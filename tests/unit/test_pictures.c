@@ -268,6 +268,28 @@ Test(pictures, pictures_without_data_say_what_is_missing)
     run_view_clear(&v);
 }
 
+/* A database from a stranger may hold a mask that its run's blocks cannot have made. */
+Test(pictures, a_layer_of_a_mask_that_fits_no_blocks)
+{
+    uint8_t bits[8];
+    memset(bits, 255, sizeof bits);
+    struct mask_record m = {0, 1, 2, 64, 1, bits};
+    struct run_record run = {.id = 1,
+        .method = "sparge",
+        .layers = "all",
+        .heads = "all",
+        .block_q = 128,
+        .block_k = 64};
+    struct run_view v = {.run = &run, .masks = {&m, 1, NULL}};
+    struct plot_out out = {dir, NULL, true, &drawer};
+    setenv("PATH", "/nowhere", 1);
+    cr_expect_eq(layer_reach(&v, 1, false), 64);
+    cr_expect_eq(plot_layer(&out, "l", &v, 1), ERR_UNSUPPORTED); /* no gnuplot: the script is */
+    m.n_q = 0;
+    cr_expect_eq(plot_layer(&out, "l", &v, 1), ERR_ARG);
+    cr_expect_eq(layer_reach(&v, 1, true), 0);
+}
+
 static void put_layers(
     uint64_t seed, const char *layers, const char *heads, double error, double l1)
 {
