@@ -178,18 +178,26 @@ static enum status write_all(int fd, const char *path, const char *data, size_t 
     return fsync(fd) < 0 && errno != EINVAL ? fail_errno("sync", path) : OK;
 }
 
-/* Objects, lists and pages replace their like alone, and nothing replaces a database: whoever gives
- * an input, or where results are kept, as the name of an output would lose it. */
-static bool may_replace(const char *path, const char *data, size_t size)
+/* Nothing replaces a database, and texts that are objects, lists or pages replace their like alone:
+ * whoever gives an input, or where results are kept, as the name of an output would lose it. `data`
+ * is the text; NULL and 0: something else. */
+static enum status check_replaced(const char *path, const char *data, size_t size)
 {
     static const char database[] = "SQLite format 3";
     char begin[sizeof database] = {0};
+    struct stat info;
+    if (stat(path, &info) < 0 || !S_ISREG(info.st_mode))
+        return OK; /* a pipe gives its bytes once */
     int fd = open(path, OPEN_FLAGS);
     ssize_t n = fd < 0 ? 0 : read(fd, begin, sizeof begin);
     if (fd >= 0) close(fd);
-    if (n <= 0) return true;
-    if (memcmp(begin, database, sizeof database) == 0) return false;
-    return size == 0 || !strchr("{[<", data[0]) || !data[0] || begin[0] == data[0];
+    if (n <= 0) return OK;
+    if (memcmp(begin, database, sizeof database) != 0 &&
+        (size == 0 || !strchr("{[<", data[0]) || !data[0] || begin[0] == data[0]))
+        return OK;
+    return fail(ERR_IO,
+        "%s: exists and holds something else, which would be lost; name another, or delete it",
+        path);
 }
 
 enum status file_write_atomic(const char *path, const void *data, size_t size)
@@ -197,10 +205,7 @@ enum status file_write_atomic(const char *path, const void *data, size_t size)
     struct stat info;
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
         return fail(ERR_IO, "%s: exists and is not a regular file; name another", path);
-    if (!may_replace(path, data, size))
-        return fail(ERR_IO,
-            "%s: exists and holds something else, which would be lost; name another, or delete it",
-            path);
+    TRY(check_replaced(path, NULL, 0));
     char *tmp = str_format("%s.tmp%ld.%ld", path, (long)getpid(), (long)gettid());
     enum status st;
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -218,6 +223,7 @@ enum status file_write_atomic(const char *path, const void *data, size_t size)
 
 enum status file_write_text(const char *path, struct str *text)
 {
+    TRY(check_replaced(path, str_get(text), text->len));
     utf8_repair_in(text, 0);
     return file_write_atomic(path, str_get(text), text->len);
 }

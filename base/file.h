@@ -40,11 +40,12 @@ const char *file_map_at(const void *address);
 enum status file_read(struct str *out, const char *path) MUST_USE;
 
 /* Write through a temporary file beside `path`, fsync, rename: readers see the old content or the
- * new, never a part. ERR_IO where a database is there, or where what begins with "{", "[" or "<"
- * would replace what begins with something else: an input, most likely. */
+ * new, never a part. ERR_IO where a database is there. */
 enum status file_write_atomic(const char *path, const void *data, size_t size) MUST_USE;
 
-/* The same for a text, which is made UTF-8 first: paths and names in it may hold any bytes. */
+/* The same for a text, which is made UTF-8 first: paths and names in it may hold any bytes. ERR_IO
+ * also where what begins with "{", "[" or "<" would replace what begins with something else: an
+ * input, most likely. */
 enum status file_write_text(const char *path, struct str *text) MUST_USE;
 
 /* Create a directory and its parents; an existing one is fine. */

@@ -53,10 +53,12 @@ static enum status export_thresholds(struct store *s, const struct run_record *r
             "--export: run %lld used the same thresholds for all heads; they are in its settings",
             (long long)r->id);
     TRY(query_tuned(s, r->tuned_hash, NULL, &list));
-    enum status st = list.n == 1 && list.rows[0].json
-        ? file_write_atomic(o.export, list.rows[0].json, strlen(list.rows[0].json))
-        : fail(ERR_DB, "%s: the thresholds %s of run %lld are not stored", o.db, r->tuned_hash,
-              (long long)r->id);
+    struct str text = {0};
+    if (list.n == 1 && list.rows[0].json) str_add(&text, list.rows[0].json);
+    enum status st = text.len ? file_write_text(o.export, &text)
+                              : fail(ERR_DB, "%s: the thresholds %s of run %lld are not stored",
+                                    o.db, r->tuned_hash, (long long)r->id);
+    str_clear(&text);
     tuned_list_clear(&list);
     if (st == OK) say("\nwrote its thresholds to %s\n", o.export);
     return st;

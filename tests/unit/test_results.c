@@ -458,6 +458,7 @@ Test(results, refuses_files_that_are_not_ours)
 
     const char *text = "this is a text file that is long enough to be looked at by SQLite, which "
                        "wants a header.....\n";
+    cr_assert_eq(unlink(foreign), 0);
     ok(file_write_atomic(foreign, text, strlen(text)));
     cr_assert_eq(store_open(&s, foreign, STORE_WRITE), ERR_DB);
     message_has("no SQLite database");
