@@ -34,11 +34,11 @@ enum status session_fail_windowed(
     struct str what = {0}, how = {0};
     uint8_t on[MAX_MODEL_LAYERS];
     char text[LAYERS_TEXT_SIZE];
-    struct sparse_policy free = {.n_layers = c->n_layers, .layer_on = on};
+    struct sparse_policy full = {.n_layers = c->n_layers, .layer_on = on};
     for (int l = 0; l < c->n_layers; l++) on[l] = p->layer_on[l] && !llama_window(c, l);
-    if (policy_first_sparse_layer(&free) < c->n_layers)
+    if (policy_first_sparse_layer(&full) < c->n_layers)
         str_addf(
-            &how, "leave such layers dense with --layers %s, or ", policy_layers_text(&free, text));
+            &how, "leave such layers dense with --layers %s, or ", policy_layers_text(&full, text));
     if (p->method) str_addf(&what, "method %s", p->method->name);
     else
         str_addf(

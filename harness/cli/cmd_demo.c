@@ -498,7 +498,7 @@ const struct command cmd_demo = {
         {
             "demo [options]",
             "Evaluates the bundled model with untuned thresholds, tunes it under three rules, sets "
-            "both beside a sliding window and beside\n"
+            "them beside a sliding window and beside\n"
             "the oracle, counts the answers each of them loses, and writes a database, "
             "before_tune.json, after_tune.json and a report.",
             "sparsegauge demo -o out/demo",
