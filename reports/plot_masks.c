@@ -106,11 +106,11 @@ static void add_token_tics(
     struct plot_script *p, char axis, int n, int block, double edge, int tiles)
 {
     str_addf(&p->body, "set %ctics scale 0.5 (", axis);
-    int tokens = n * block, step = 1;
+    int64_t tokens = (int64_t)n * block, step = 1; /* a stranger's are more than an int */
     while (step * 4 < tokens) step *= 2;
-    step = step > 1 ? step : 1;
-    for (int t = 0, used = 0; t <= tokens; t += step)
-        str_addf(&p->body, "%s'%d' %.4f", used++ ? ", " : "", t, (double)t / block / tiles - edge);
+    for (int64_t t = 0; t <= tokens; t += step)
+        str_addf(&p->body, "%s'%lld' %.4f", t ? ", " : "", (long long)t,
+            (double)t / block / tiles - edge);
     str_add(&p->body, ")\n");
 }
 

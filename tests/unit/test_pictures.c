@@ -271,7 +271,7 @@ Test(pictures, pictures_without_data_say_what_is_missing)
 /* A database from a stranger may hold a mask that its run's blocks cannot have made. */
 Test(pictures, a_layer_of_a_mask_that_fits_no_blocks)
 {
-    uint8_t bits[8];
+    static uint8_t bits[1 << 16];
     memset(bits, 255, sizeof bits);
     struct mask_record m = {0, 1, 2, 64, 1, bits};
     struct run_record run = {.id = 1,
@@ -285,6 +285,10 @@ Test(pictures, a_layer_of_a_mask_that_fits_no_blocks)
     setenv("PATH", "/nowhere", 1);
     cr_expect_eq(layer_reach(&v, 1, false), 64);
     cr_expect_eq(plot_layer(&out, "l", &v, 1), ERR_UNSUPPORTED); /* no gnuplot: the script is */
+    m.n_q = 1;
+    m.n_k = 1 << 19;
+    run.block_k = 4095; /* more tokens than steps of an int get to */
+    cr_expect_eq(plot_layer(&out, "l", &v, 1), ERR_UNSUPPORTED);
     m.n_q = 0;
     cr_expect_eq(plot_layer(&out, "l", &v, 1), ERR_ARG);
     cr_expect_eq(layer_reach(&v, 1, true), 0);
