@@ -31,6 +31,8 @@ int session_window(const struct llama_config *c, int layer, int total_len)
 enum status session_fail_windowed(
     const struct llama_config *c, int layer, const struct sparse_policy *p)
 {
+    _Static_assert(
+        (int)MAX_MODEL_LAYERS >= (int)LLAMA_MAX_LAYERS, "a policy has every layer of a model");
     struct str what = {0}, how = {0};
     uint8_t on[MAX_MODEL_LAYERS];
     char text[LAYERS_TEXT_SIZE];

@@ -42,7 +42,7 @@ void number_format(enum table_number number, int digits, double value, struct st
     }
     /* something that is not nothing is not printed as 0.0000, nor a number that only says
      * "anything" (an interval's end from two texts) with all of its digits */
-    if ((value != 0 && fabs(value) < .5 * pow(10, -digits)) || (digits > 0 && fabs(value) >= 1e6))
+    if ((value != 0 && fabs(value) < .5 * pow(10, -digits)) || (digits > 0 && fabs(value) >= 1e9))
         str_addf(out, "%.1e", value);
     else str_addf(out, "%.*f", digits, value);
 }

@@ -5,13 +5,17 @@
 #include "base/file.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { PATIENCE_S = 60 }; /* a picture takes a few hundredths of one */
 
 extern char **environ;
 
@@ -66,13 +70,14 @@ static void drawer_send(const struct plot_drawer *d, const char *data, size_t si
     }
 }
 
-/* False: it could not, or has ended. */
+/* False: it could not, has ended, or says nothing for so long that it never will. */
 static bool drawer_has_drawn(const struct plot_drawer *d)
 {
     char text[sizeof drawn];
     for (size_t n = 0; n < sizeof drawn - 1;) {
         ssize_t more = recv(d->talk, text + n, sizeof drawn - 1 - n, 0);
         if (more < 0 && errno == EINTR) continue;
+        if (more < 0 && errno == EAGAIN) kill(d->pid, SIGKILL);
         if (more <= 0) return false;
         n += (size_t)more;
     }
@@ -102,6 +107,8 @@ static enum status drawer_start(struct plot_drawer *d, const char *gnuplot, cons
         close(words);
         return fail(ERR_IO, "gnuplot: cannot start %s: %s", gnuplot, strerror(code));
     }
+    struct timeval patience = {.tv_sec = PATIENCE_S};
+    setsockopt(ends[1], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     *d = (struct plot_drawer){pid, ends[1], words};
     return OK;
 }

@@ -2,6 +2,7 @@
 
 #include "base/xmalloc.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,9 +54,9 @@ static void add_mask_image(
     for (int i = 0; i < m->n_q; i++)
         for (int j = 0; j < m->n_k; j++)
             str_addf(out, "%s%c",
-                mask_bit(m, i, j)                                   ? "1"
-                    : j * run->block_k > (i + 1) * run->block_q - 1 ? "0.5"
-                                                                    : "0",
+                mask_bit(m, i, j)                                                     ? "1"
+                    : (int64_t)j * run->block_k > (int64_t)(i + 1) * run->block_q - 1 ? "0.5"
+                                                                                      : "0",
                 j + 1 < m->n_k ? ' ' : '\n');
     str_add(out, "EOD\n");
 }
@@ -65,7 +66,7 @@ static void count_row(
     const struct mask_record *m, const struct run_record *run, int i, int *possible, int *computed)
 {
     for (int j = 0; j < m->n_k; j++) {
-        if (run->block_q && j * run->block_k > (i + 1) * run->block_q - 1) break;
+        if (run->block_q && (int64_t)j * run->block_k > (int64_t)(i + 1) * run->block_q - 1) break;
         ++*possible;
         *computed += mask_bit(m, i, j);
     }
@@ -81,9 +82,9 @@ static void add_row_tips(
         for (int k = i; k < end; k++) count_row(m, run, k, &possible, &computed);
         double x = .5 * possible / (end - i);
         plot_tip(p, -1, x, .5 * (i + end),
-            "layer %d, head %d|queries %d to %d|%d of %d tiles computed, %.0f %% left out",
-            m->layer, m->head, i * run->block_q, end * run->block_q - 1, computed, possible,
-            possible ? 100. * (possible - computed) / possible : 0.);
+            "layer %d, head %d|queries %lld to %lld|%d of %d tiles computed, %.0f %% left out",
+            m->layer, m->head, (long long)i * run->block_q, (long long)end * run->block_q - 1,
+            computed, possible, possible ? 100. * (possible - computed) / possible : 0.);
     }
 }
 
@@ -195,7 +196,7 @@ static void layer_map_fill(const struct run_view *v, int layer, bool dense, stru
     *map = (struct layer_map){0};
     for (size_t at = 0; at < v->masks.n; at++) {
         const struct mask_record *m = &v->masks.rows[at];
-        if (m->layer != layer || m->n_q < 1 || m->n_k < 1 ||
+        if (m->layer != layer || m->n_q < 1 || m->n_k < 1 || m->n_k > INT_MAX / block_k ||
             (map->n_heads && (m->n_q != map->n_q || m->n_k != map->n_k)))
             continue;
         if (!map->n_heads++) {
@@ -206,7 +207,8 @@ static void layer_map_fill(const struct run_view *v, int layer, bool dense, stru
             far = xcalloc((size_t)m->n_k + 1, sizeof *far);
         }
         for (int i = 0; i < m->n_q; i++)
-            for (int j = 0; j < m->n_k && j * block_k <= (i + 1) * block_q - 1; j++) {
+            for (int j = 0; j < m->n_k && (int64_t)j * block_k <= (int64_t)(i + 1) * block_q - 1;
+                 j++) {
                 bool set = dense || mask_bit(m, i, j);
                 int64_t middle =
                             (2 * i + 1) * (int64_t)block_q / 2 - (2 * j + 1) * (int64_t)block_k / 2,

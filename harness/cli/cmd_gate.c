@@ -15,6 +15,7 @@
 #include "results/arithmetic.h"
 #include "version.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,14 +154,13 @@ static enum status write_exports(const struct gate_result *g, struct table *caus
         TRY(write_text(o.gitlab, &text));
     }
     if (!o.github) return OK;
+    enum status st = OK;
     github_annotations(g->checks, g->n, g->alarm, &text);
     fputs(str_get(&text),
         for_people() ? stdout : stderr); /* a runner reads both; a program's document stays whole */
     str_reset(&text);
     const char *summary = getenv("GITHUB_STEP_SUMMARY");
-    FILE *f = summary ? fopen(summary, "a") : NULL;
-    if (summary && !f) return fail(ERR_IO, "%s: cannot append the step summary", summary);
-    if (f) {
+    if (summary) {
         github_summary(g->checks, g->n, "sparsegauge gate", &text);
         if (g->alarm) str_addf(&text, "\n> %s\n", g->alarm);
         if (g->note) str_addf(&text, "\n%s\n", g->note);
@@ -168,11 +168,14 @@ static enum status write_exports(const struct gate_result *g, struct table *caus
             str_add_char(&text, '\n');
             table_render(causes, TABLE_MARKDOWN, (struct table_style){0}, &text);
         }
-        fputs(str_get(&text), f);
-        fclose(f);
+        FILE *f = fopen(summary, "a");
+        bool whole = f && fputs(str_get(&text), f) >= 0;
+        if (f && fclose(f) != 0) whole = false; /* a full disk shows here */
+        if (!whole)
+            st = fail(ERR_IO, "%s: cannot append the step summary: %s", summary, strerror(errno));
     }
     str_clear(&text);
-    return OK;
+    return st;
 }
 
 /* Runs a failed configuration again and lets both runs decide. What hinders it is said, and changes
