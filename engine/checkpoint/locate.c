@@ -141,11 +141,9 @@ static enum status open_directory(struct checkpoint_place *p, const char *dir)
         free(id);
         id = parent && grandparent && !strcmp(parent, "snapshots") ? repo_id(grandparent) : NULL;
         p->dir = str_dup(dir);
-        /* "model" says nothing: the folder around it does */
-        p->name = own && parent && !id && !strcmp(own, "model") ? str_format("%s/%s", parent, own)
-                                                                : str_dup(id    ? id
-                                                                          : own ? own
-                                                                                : path_base(dir));
+        const char *name = id ? id : own ? own : path_base(dir);
+        bool vague = parent && name == own && strcmp(own, "model") == 0;
+        p->name = vague ? str_format("%s/%s", parent, own) : str_dup(name);
     }
     free(id);
     free(config);
